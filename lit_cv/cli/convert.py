@@ -47,7 +47,7 @@ class OneLineParser(ArgumentParser):
 
     def _problem(self) -> str | None:
         """Describe the first option that the function does not accept."""
-        from lit_cv.cli.diagnosis import misfit
+        from lit_cv.cli.misfit import misfit
 
         typed_names = set()
         tokens = iter(self._typed)

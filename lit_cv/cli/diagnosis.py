@@ -5,25 +5,22 @@ compared with the arguments of the chosen classes.
 """
 
 import inspect
-import re
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import lightning as L
 from jsonargparse import ArgumentError, ArgumentParser
-from yaml import YAMLError
 
+from lit_cv.cli.misfit import does_not_fit, has_class, leaves, misfit
 from lit_cv.cli.option_names import arguments_of
 from lit_cv.modules import BaseModule
-from lit_cv.plain_values import load_yaml
 from lit_cv.registry import resolve_class
 from lit_cv.running.built_parts import GROUPS
 from lit_cv.running.user_files import explain_missing_class, qualify_class, user_class_names
 from lit_cv.suggest import nearest, nearest_option
 
-__all__ = ["diagnose", "misfit"]
+__all__ = ["diagnose"]
 
 _BASES: dict[str, type] = {
     "model": BaseModule,
@@ -74,48 +71,6 @@ def diagnose(typed: Sequence[str], configuration: Mapping[str, Any]) -> str | No
         or _configured_problem(configuration, classes)
         or _refused_object(options)
     )
-
-
-def misfit(option: str, value: object, annotation: object, typed: bool = True) -> str | None:
-    """Describe in one line why an option does not accept a value.
-
-    Args:
-        option: The option, without dashes.
-        value: The value.
-        annotation: The type of the option.
-        typed: Whether the value is typed text, to be parsed as YAML.
-
-    Returns:
-        The message, `None` if the value is valid or only the parser can tell.
-
-    Example:
-        >>> misfit("data.channels", "x", Literal[1, 3])
-        '--data.channels x: expected one of 1, 3'
-    """
-    if annotation is inspect.Parameter.empty or _has_class(annotation) or (typed and str in _members(annotation)):
-        return None
-    if typed:
-        with suppress(ValueError, YAMLError):
-            value = load_yaml(str(value), f"--{option}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=annotation)
-    try:
-        parser.parse_object({"value": value})
-    except ArgumentError:
-        return _does_not_fit(option, value, annotation)
-    return None
-
-
-def _does_not_fit(option: str, value: object, annotation: object) -> str:
-    entries = value if isinstance(value, list) and str in _leaves(annotation) else []
-    if any(isinstance(entry, bool | float | None) for entry in entries):
-        return (
-            f"--{option} {value}: names such as no, yes, null and 1e3 mean something else in YAML. Put them in quotes: "
-            f'--{option} \'["no", "yes"]\''
-        )
-    words = [word for word in _leaves(annotation) if isinstance(word, str)]
-    hint = nearest(str(value), words).removesuffix(".")
-    return f"--{option} {value}: expected {_readable(annotation)}{hint}"
 
 
 def _split(args: Sequence[str]) -> tuple[list[tuple[str, str]], str]:
@@ -278,14 +233,14 @@ def _refused_object(options: Iterable[tuple[str, str]]) -> str | None:
     """Describe the first Trainer option with an invalid object, found by parsing each option alone."""
     for option, value in options:
         prefix, _, name = option.partition(".")
-        if prefix != "trainer" or name == "callbacks" or not _has_class(annotation := _annotation(L.Trainer, name)):
+        if prefix != "trainer" or name == "callbacks" or not has_class(annotation := _annotation(L.Trainer, name)):
             continue
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--value", type=annotation)
         try:
             parser.parse_args([f"--value={value}"])
         except ArgumentError:
-            return _does_not_fit(option, value, annotation)
+            return does_not_fit(option, value, annotation)
     return None
 
 
@@ -312,43 +267,9 @@ def _annotation(cls: type, name: str) -> object:
     return inspect.Parameter.empty
 
 
-def _members(annotation: object) -> tuple[object, ...]:
-    """Return the members of a union, or the annotation itself."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _leaves(annotation: object) -> list[object]:
-    """Return all types and `Literal` values in an annotation."""
-    parts = get_args(annotation)
-    return [leaf for part in parts for leaf in _leaves(part)] if parts else [annotation]
-
-
-def _has_class(annotation: object) -> bool:
-    """Return whether an annotation contains classes, which only the parser can resolve."""
-    if get_origin(annotation) is Literal:
-        return False
-    if parts := get_args(annotation):
-        return any(map(_has_class, parts))
-    return annotation not in (str, int, float, bool, list, dict, tuple, set, type(None), Any, ...)
-
-
 def _takes_data(annotation: object) -> bool:
     """Return whether an annotation accepts a DataModule."""
-    return any(isinstance(leaf, type) and issubclass(leaf, L.LightningDataModule) for leaf in _leaves(annotation))
-
-
-def _readable(annotation: object) -> str:
-    if len(members := _members(annotation)) > 1:
-        return " or ".join(map(_readable, members))
-    if get_origin(annotation) is Literal:
-        return f"one of {', '.join(map(repr, get_args(annotation)))}"
-    if annotation is type(None):
-        return "null"
-    return (
-        annotation.__name__
-        if isinstance(annotation, type) and not get_args(annotation)
-        else re.sub(r"\w+\.", "", str(annotation))
-    )
+    return any(isinstance(leaf, type) and issubclass(leaf, L.LightningDataModule) for leaf in leaves(annotation))
 
 
 def _subclasses(base: type[object]) -> Iterator[type]:

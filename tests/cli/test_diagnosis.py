@@ -7,7 +7,8 @@ from typing import Any, Literal
 import pytest
 
 import datamodules  # noqa: F401 - short class names are found only for imported classes
-from lit_cv.cli.diagnosis import diagnose, misfit
+from lit_cv.cli.diagnosis import diagnose
+from lit_cv.cli.misfit import misfit
 from lit_cv.running.arguments import read_configuration
 
 SUPERVISED = ["--config", "supervised"]

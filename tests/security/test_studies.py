@@ -19,7 +19,8 @@ from lit_cv.cli import main
 from lit_cv.csv_tables import csv_text, read_csv
 from lit_cv.studies.comparison_files import read_comparison
 from lit_cv.studies.comparison_plan import ApproachStage
-from lit_cv.studies.comparison_report import judge, measure, write_report
+from lit_cv.studies.comparison_report import write_report
+from lit_cv.studies.comparison_results import judge, measure
 from lit_cv.studies.folds import Fold, groups_from_table
 from lit_cv.studies.kfold import _read_predictions, fold_table, not_finite
 from lit_cv.studies.markdown import escape_markdown

@@ -8,7 +8,8 @@ import torch
 
 from lit_cv.figures.comparison import labels_needed
 from lit_cv.metrics.centroid import centroid_predictions
-from lit_cv.studies.comparison_report import judge, measure, write_report
+from lit_cv.studies.comparison_report import write_report
+from lit_cv.studies.comparison_results import judge, measure
 from lit_cv.studies.study_files import Row, write_study_table
 
 pytestmark = pytest.mark.draws
