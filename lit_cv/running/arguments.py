@@ -19,6 +19,7 @@ from lit_cv.hub import is_hub_name
 from lit_cv.plain_values import read_yaml
 from lit_cv.registry import resolve_class
 from lit_cv.running.import_policy import untrusted_classes
+from lit_cv.running.merging import class_of, merge_configurations, merge_into, short_name, switch_class
 from lit_cv.running.precision import has_bfloat16
 from lit_cv.running.recipe_options import (
     RecipeOptions,
@@ -86,7 +87,7 @@ def prepare_run(args: list[str]) -> Prepared:
     classes = {name: typed_classes[name] or _last_class(layers, name) for name in typed_classes}
     for configuration in (*layers, *files):
         rename_in_configuration(configuration, classes)
-    requested = _merged(layers)
+    requested = merge_configurations(layers)
     set_here = {token[2:].partition("=")[0] for token in options if token.startswith("--")} | {*requested}
     merged = _merge_run_config(requested, files, checkpoint, verb, set_here)
     if verb == "fit" and not checkpoint and "trainer.precision" not in set_here:
@@ -96,13 +97,13 @@ def prepare_run(args: list[str]) -> Prepared:
     for key, name in typed_classes.items():
         if name and not name.endswith((".yaml", ".yml", ".json")):
             path = qualify_class(key, name)
-            _switch_class(merged, key, path)
-            _switch_class(requested, key, path)
-    options = rename_typed_options(options, {name: _class_of(merged.get(name)) for name in typed_classes})
+            switch_class(merged, key, path)
+            switch_class(requested, key, path)
+    options = rename_typed_options(options, {name: class_of(merged.get(name)) for name in typed_classes})
     if checkpoint:
         if verb == "fit":
             _check_same_data(requested, checkpoint, "data" if typed_classes["data"] else "config")
-        _merge_checkpoint(merged, checkpoint, _class_of(requested.get("model")), bool(typed_classes["model"]))
+        _merge_checkpoint(merged, checkpoint, class_of(requested.get("model")), bool(typed_classes["model"]))
         _merge_files(merged, files)
         options = [*options, "--ckpt_path", str(checkpoint.path)]
     if names := untrusted_classes(merged):
@@ -156,11 +157,11 @@ def _merge_run_config(
         return requested
     run = read_run_configuration(checkpoint, verb, set_here)
     for configuration in (run, *files):
-        rename_in_configuration(configuration, {name: _class_of(run.get(name)) for name in ("model", "data")})
-    data, trained_on = _class_of(requested.get("data")), _class_of(run.get("data"))
-    if verb != "fit" and data and trained_on and _short(data) != _short(trained_on):
+        rename_in_configuration(configuration, {name: class_of(run.get(name)) for name in ("model", "data")})
+    data, trained_on = class_of(requested.get("data")), class_of(run.get("data"))
+    if verb != "fit" and data and trained_on and short_name(data) != short_name(trained_on):
         run["data"] = requested["data"]  # evaluate on other data
-    return _merged([run, *files])
+    return merge_configurations([run, *files])
 
 
 def _merge_files(config: dict[str, Any], files: list[dict[str, Any]]) -> None:
@@ -174,7 +175,7 @@ def _merge_files(config: dict[str, Any], files: list[dict[str, Any]]) -> None:
         arguments = section.get("init_args") if isinstance(section, dict) else None
         pairs = arguments.items() if isinstance(arguments, dict) else ()
         overrides = {name: value for name, value in pairs if value is not None and name not in INITIAL_WEIGHTS}
-        _merge(config, {"model": {"init_args": overrides}})
+        merge_into(config, {"model": {"init_args": overrides}})
 
 
 def _resolve_checkpoint(verb: str, name: str, root: str | None) -> Checkpoint | None:
@@ -260,71 +261,31 @@ def _check_sections(value: Any, config: str, where: str = "") -> None:
             _check_sections(inner, config, f"{where}.{key}".lstrip("."))
 
 
-def _merged(configurations: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge configurations; later ones override earlier ones."""
-    merged: dict[str, Any] = {}
-    for configuration in configurations:
-        _merge(merged, configuration)
-    return merged
-
-
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> None:
-    """Merge `top` into `base`: lists are replaced, and another class drops the arguments of the previous one."""
-    for key, value in top.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            if "class_path" in value:
-                _switch_class(base, key, value["class_path"])
-            _merge(base[key], value)
-        elif key in ("model", "data") and isinstance(value, str):
-            _switch_class(base, key, value)
-        else:
-            base[key] = value
-
-
-def _switch_class(config: dict[str, Any], key: str, class_path: str) -> None:
-    """Set the class of the model or the data; another class than before starts from its defaults."""
-    if isinstance(class_path, str) and class_path.endswith((".yaml", ".yml", ".json")):
-        raise ValueError(
-            f"{key}: {class_path}: give class_path and init_args here, or pass the file with "
-            f"{argument('config', COMMAND)}."
-        )
-    if not isinstance(class_path, str):
-        raise ValueError(f"{key}.class_path={str(class_path)[:80]!r}: give the name of a class.")
-    before = _class_of(config.get(key))
-    if before is None or _short(before) != _short(class_path):
-        config[key] = {"class_path": class_path}
-
-
 def _check_same_data(config: dict[str, Any], checkpoint: Checkpoint, option: str) -> None:
     """Refuse to resume a run on other data: its best score would be compared with scores on other images."""
     if checkpoint.config is None:
         return
-    before, now = _class_of(read_configuration(str(checkpoint.config)).get("data")), _class_of(config.get("data"))
-    if before and now and _short(before) != _short(now):
+    before, now = class_of(read_configuration(str(checkpoint.config)).get("data")), class_of(config.get("data"))
+    if before and now and short_name(before) != short_name(now):
         raise ValueError(
-            f"{checkpoint.path} belongs to a run on {_short(before)}, but {_short(now)} was requested. Leave "
+            f"{checkpoint.path} belongs to a run on {short_name(before)}, but {short_name(now)} was requested. Leave "
             f"{argument(option, COMMAND)} out "
             f"to resume it, or start a new run from its weights with {argument('weights', MODULE)}."
         )
 
 
 def _last_class(layers: list[dict[str, Any]], name: str) -> str | None:
-    return next((path for layer in reversed(layers) if (path := _class_of(layer.get(name)))), None)
-
-
-def _class_of(section: Any) -> str | None:
-    path = section.get("class_path") if isinstance(section, dict) else section
-    return path if isinstance(path, str) else None
+    return next((path for layer in reversed(layers) if (path := class_of(layer.get(name)))), None)
 
 
 def _merge_checkpoint(config: dict[str, Any], checkpoint: Checkpoint, requested: str | None, typed: bool) -> None:
     section = config.get("model")
     arguments = section.get("init_args") if isinstance(section, dict) else None
-    if checkpoint.class_path and requested and _short(requested) != _short(checkpoint.class_path):
+    if checkpoint.class_path and requested and short_name(requested) != short_name(checkpoint.class_path):
         raise ValueError(
-            f"{checkpoint.path} holds a {_short(checkpoint.class_path)}, but {_short(requested)} was requested. "
-            f"Leave {argument('model' if typed else 'config', COMMAND)} out, or start a new run from its weights with "
-            f"{argument('weights', MODULE)}."
+            f"{checkpoint.path} holds a {short_name(checkpoint.class_path)}, but {short_name(requested)} was "
+            f"requested. Leave {argument('model' if typed else 'config', COMMAND)} out, or start a new run from its "
+            f"weights with {argument('weights', MODULE)}."
         )
     if checkpoint.class_path:
         if not requested:
@@ -345,7 +306,3 @@ def _qualify_classes(args: list[str]) -> list[str]:
             qualified.append(qualify_class(option, token) if option else token)
             option = ""
     return qualified
-
-
-def _short(class_path: str) -> str:
-    return class_path.rpartition(".")[2]
