@@ -31,7 +31,7 @@ _BACKBONE_LR = {
     "gradual_unfreezing": 1e-4,
     "lora": 1e-3,
 }
-_BATCH_NORM_LR = 1e-3  # of full_finetune, where the backbone has BatchNorm
+_BATCH_NORM_LR = 1e-3  # of every strategy that trains weights of a backbone with BatchNorm
 _LAYER_DECAY = 0.75
 _STRATEGIES_OF: dict[str, tuple[str, ...]] = {  # strategies to which an option is restricted
     "frozen_stages": ("freeze_backbone", "discriminative_lr"),
@@ -117,7 +117,8 @@ def backbone_learning_rate(h: Options, batch_norm: bool) -> float:
         return 0.0
     if h["backbone_lr"] is not None:
         return float(h["backbone_lr"])
-    return _BATCH_NORM_LR if batch_norm and h["strategy"] == "full_finetune" else _BACKBONE_LR[h["strategy"]]
+    lr = _BACKBONE_LR[h["strategy"]]
+    return _BATCH_NORM_LR if lr and batch_norm else lr
 
 
 def stage_learning_rates(h: Options, lr: float, count: int) -> list[float]:

@@ -25,14 +25,14 @@ class TasksModule(BaseModule):
     """Base of modules whose heads, losses, metrics and predictions are defined by tasks, see `lit_cv.tasks`.
 
     The `strategy` selects which parts of a pretrained backbone are trained, at which learning rate. The heads are
-    always trained at `lr`. The default learning rate of the backbone, `backbone_lr`, is given in parentheses:
+    always trained at `lr`. The default learning rate of a trained backbone, `backbone_lr`, is 1e-3 where it has
+    BatchNorm, as most convolutional networks; others, such as transformers, have the one in parentheses:
 
     - `None`: everything is trained at `lr`.
     - `feature_extraction`: only the heads.
     - `freeze_backbone`: the heads and the last stages (1e-4); the first `frozen_stages` are frozen.
-    - `discriminative_lr`: everything, the backbone at a far lower learning rate (1e-5), lowest near the image.
-    - `full_finetune`: everything (1e-3 where the backbone has BatchNorm, as most convolutional networks, else 1e-4,
-      which is usual for transformers).
+    - `discriminative_lr`: everything, at lower learning rates nearer to the image (1e-5).
+    - `full_finetune`: everything (1e-4).
     - `gradual_unfreezing`: first the heads, then stage after stage from the last to the first (1e-4; Howard
       and Ruder 2018, "Universal Language Model Fine-tuning", section 3.3).
     - `lora`: the heads and low-rank updates of the backbone's layers (1e-3), see `lit_cv.nn.add_lora`. Checkpoints then

@@ -101,9 +101,9 @@ def test_strategies_of_every_task(cls: type[TasksModule], options: dict[str, Any
             assert not torch.equal(after[name], before[name]), name
     expected: dict[str, dict[str, float]] = {
         "feature_extraction": {},
-        "freeze_backbone": {"layer4": 1e-4},
+        "freeze_backbone": {"layer4": 1e-3},
         "discriminative_lr": {
-            name: 1e-5 * 0.75 ** (5 - i) for i, name in enumerate(("stem", "layer1", "layer2", "layer3", "layer4"))
+            name: 1e-3 * 0.75 ** (5 - i) for i, name in enumerate(("stem", "layer1", "layer2", "layer3", "layer4"))
         },
         "lora": {"lora": 1e-3},
     }
