@@ -211,7 +211,7 @@ class Groups(L.Callback):
 )
 def test_stages_are_unfrozen_from_last_to_first(epochs: Any, counts: list[int]) -> None:
     groups = Groups()
-    module = built(strategy="gradual_unfreezing", unfreeze_epochs=epochs, schedule="cosine")
+    module = built(strategy="gradual_unfreezing", unfreeze_epochs=epochs, schedule="cosine", backbone_lr=1e-4)
     data = digits(batch_size=40)
     trainer = fit(module, data, max_epochs=len(counts), callbacks=[groups], limit_val_batches=0)
     order = ["head", *(stage.name for stage in reversed(module.fine_tuning.stages))]
@@ -371,7 +371,7 @@ def test_group_table_is_printed_once(pretrained: str, capsys: pytest.CaptureFixt
     rows = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in out.splitlines() if line.startswith("│")]
     table = {row[0]: row[1:] for row in rows if len(row) == 4}
     assert table["head"] == ["1,290", "yes", "0.001"]
-    assert table["stages.4"] == ["295,424", "from epoch 2", "0.0001"]
+    assert table["stages.4"] == ["295,424", "from epoch 2", "0.001"]
     assert table["stem"] == ["176", "no", "0"]
     fit(FineTuneModule(weights=pretrained), max_epochs=1)
     assert "full_finetune of" not in capsys.readouterr().out
