@@ -37,7 +37,7 @@ class ReverseValidation(L.Callback):
 
     metrics = ("val_reverse_acc", "val_reverse_agreement", _MONITOR)
 
-    def __init__(self, steps: int = 100, max_images: int = 2000) -> None:
+    def __init__(self, steps: int = 300, max_images: int = 2000) -> None:
         for name, value in (("steps", steps), ("max_images", max_images)):
             if value < 2:
                 raise OptionError(self, name, value, "must be at least 2")

@@ -39,7 +39,7 @@ def reverse_validation(
     source_images: Tensor,
     source_labels: Tensor,
     num_classes: int,
-    steps: int = 100,
+    steps: int = 300,
     seed: int = 0,
 ) -> ReverseScores:
     """Train a small network on the predictions for target images alone, and test it.
@@ -79,9 +79,13 @@ def reverse_validation(
         order = torch.randperm(len(target)).to(target.device)
         held = order[: max(1, round(_HELD_OUT * len(order)))]
         kept = order[len(held) :]
-        network = nn.Sequential(
-            Conv4(target.shape[1], _WIDTH), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(_WIDTH, num_classes)
-        ).to(target.device)
+        network = (
+            nn.Sequential(
+                Conv4(target.shape[1], _WIDTH), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(_WIDTH, num_classes)
+            )
+            .to(target.device)
+            .to(memory_format=torch.channels_last)
+        )
         _learn(network, target[kept], predictions.clone()[kept], steps)
         with torch.no_grad(), batch_statistics(network):  # each domain is normalized by its own statistics
             right = network(_standardized(source)).argmax(1) == source_labels
@@ -125,4 +129,4 @@ def _reduced(images: Tensor) -> Tensor:
 def _standardized(images: Tensor) -> Tensor:
     """Return images with mean 0 and standard deviation 1 each."""
     std, mean = torch.std_mean(images, (1, 2, 3), keepdim=True)
-    return (images - mean) / (std + 1e-3)
+    return ((images - mean) / (std + 1e-3)).contiguous(memory_format=torch.channels_last)
