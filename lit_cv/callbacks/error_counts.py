@@ -109,10 +109,10 @@ class WorstImages:
             losses = torch.where((target >= 0).any(1), label_cross_entropy(logits, target), -torch.inf)
         if positions is None:
             positions = torch.full_like(losses, -1, dtype=torch.int64)
-        scores = logits.softmax(-1) if target.ndim == 1 else logits.sigmoid()
         # topk treats NaN as the greatest value, and an image with a NaN loss is worth a look.
         losses, chosen = losses.topk(min(self.n, len(losses)))
-        parts = [part[chosen] for part in (images, target, scores, positions)]
+        scores = logits[chosen].softmax(-1) if target.ndim == 1 else logits[chosen].sigmoid()
+        parts = [images[chosen], target[chosen], scores, positions[chosen]]
         if self.images is not None:
             if images.shape[1:] != self.images.shape[1:]:
                 return
