@@ -23,6 +23,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 AUGMENTATIONS = [name for name in OPERATIONS if name not in ("random_resized_crop", "gaussian_noise")]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.integers(1, 7), SEEDS, st.integers(0, 5), st.booleans())
 @FEW
 def test_sampler_splits_samples_over_ranks(size: int, ranks: int, seed: int, epoch: int, drop: bool) -> None:

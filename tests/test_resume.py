@@ -259,6 +259,7 @@ def test_run_bounded_by_steps_can_be_extended(root: Path, uninterrupted: Any, st
         assert_same(a[key], b[key], key)
 
 
+@pytest.mark.slow
 def test_refused_resume_keeps_configuration(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     args = ["--trainer.default_root_dir", str(root)]
     run_until_killed([*FIT, *args, "--trainer.callbacks+=killer.Kill", "--trainer.callbacks.step=5"])

@@ -173,6 +173,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", LAYOUTS, ids=lambda save: save.__name__)
 def test_tool_layouts(tmp_path: Path, save: Any, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path)

@@ -148,6 +148,7 @@ def test_ignored_classes_of_outlines() -> None:
 COLORS = np.array([[[0, 0, 0], [128, 0, 64]], [[64, 0, 128], [1, 2, 3]]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -168,6 +168,7 @@ class OneDevice(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_no_device_mixing_or_synchronization(name: str) -> None:
     # The device "meta" has no values: reading one fails.

@@ -65,6 +65,7 @@ def test_stop_ends_the_run(caplog: pytest.LogCaptureFixture) -> None:
     assert [line for line in warnings(caplog) if line.endswith("Stopping the training.")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"projector_norm": False}],

@@ -106,6 +106,7 @@ def test_neighbors_are_resized_to_validation_size() -> None:
     assert "val_knn_acc" in run.callback_metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("returned", [True, False])
 def test_training_is_unchanged(returned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not returned:  # the probe then computes the embedding, which must not change BatchNorm statistics

@@ -31,6 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [DetectionModule, SegmentationModule])
 def test_ground_truth_above_prediction(tmp_path: Path, calls: list[Any], cls: type[L.LightningModule]) -> None:
     data = Rectangles(8)

@@ -230,6 +230,7 @@ def test_links_are_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert (run / "predictions_1/masks/0.png").is_file()
 
 
+@pytest.mark.slow
 def test_rows_use_no_memory(tmp_path: Path) -> None:
     file = RowFile(tmp_path / "t.csv", ["image", "value"])
     tracemalloc.start()

@@ -95,6 +95,7 @@ def test_source_epochs_are_the_baseline(tmp_path: Path, caplog: Any) -> None:
     assert torch.load(checkpoint.best_model_path, weights_only=True)["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_message_without_a_baseline(tmp_path: Path, caplog: Any) -> None:
     with caplog.at_level(logging.INFO, "lit_cv"):
         run(DomainAdversarialModule(backbone="conv4"), tmp_path, epochs=1)

@@ -41,6 +41,7 @@ def test_fit_writes_curves_and_hyperparameters(tmp_path: Path) -> None:
     assert logged["nested/c"] == "[1, 2]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("displayed", "best"), [("val_acc", 0.75), (None, "lowest loss")])
 def test_best_value_without_monitor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, displayed: str | None, best: object
@@ -138,6 +139,7 @@ def test_steps_are_shown_unless_epochs_have_one(
     assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows",
     [

@@ -280,6 +280,7 @@ def test_torchrun_with_single_device_is_rejected(in_tmp: Path, monkeypatch: pyte
     assert not Path("lightning_logs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("returned", "message"),
     [

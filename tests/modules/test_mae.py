@@ -145,6 +145,7 @@ def test_masks_are_random_in_training_and_fixed_in_validation() -> None:
     torch.testing.assert_close(torch.stack(parts).mean(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random", "block", "grid"])
 @pytest.mark.parametrize(("channels", "size"), [(1, (28, 28)), (3, (32, 16)), (5, (8, 8))])
 def test_mask_kinds_channels_and_sizes(kind: Any, channels: int, size: tuple[int, int]) -> None:
@@ -258,6 +259,7 @@ def test_learns_to_copy_visible_patches(seed: int) -> None:
     assert float(loss.detach()) < 0.3 * baseline
 
 
+@pytest.mark.slow
 def test_other_modules_load_the_encoder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = datamodules.ShapesDataModule(image_size=16, num_images=100, batch_size=30)
     module = MAEModule(**SMALL | {"image_size": None})

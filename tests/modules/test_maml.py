@@ -46,6 +46,7 @@ def unrolled(module: Any, batch: dict[str, Any], steps: int, create_graph: bool,
     return torch.stack(losses).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("anil", [False, True])
 @pytest.mark.parametrize("first_order", [False, True])

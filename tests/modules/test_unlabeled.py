@@ -116,6 +116,7 @@ def validated(name: str, data: L.LightningDataModule) -> Mapping[str, float]:
     return L.Trainer(**QUIET).validate(built(name), data, verbose=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [0, 1])
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.filterwarnings("ignore:No positive samples")

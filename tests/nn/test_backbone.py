@@ -148,6 +148,7 @@ _KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", _KINDS)
 def test_features_equal_input_of_torchvision_classifier(kind):
     size, layer = _KINDS[kind]

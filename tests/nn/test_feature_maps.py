@@ -30,6 +30,7 @@ def location_of_change(backbone: nn.Module, size: tuple[int, int], y: int, x: in
     return places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [*((name, (128, 192)) for name in CONVOLUTIONAL), ("swin_t", (128, 192)), ("vit_micro_p16", (96, 160))],

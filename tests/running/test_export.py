@@ -251,6 +251,7 @@ def check_objects(outputs: dict[str, Tensor], expected: list[Detections], tolera
     assert comparison.difference("outputs") <= tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["fcos", "retinanet", "faster_rcnn", "mask_rcnn"])
 def test_detector_outputs_equal_detect(detector: str) -> None:
     module = detection_module(detector)

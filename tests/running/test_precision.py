@@ -34,6 +34,7 @@ def precisions(cli: LitCLI) -> set[str]:
     return {cli.trainer.precision, cli.config["fit"]["trainer"]["precision"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "depthwise"),
     [("resnet18", False), ("vit_micro_p4", False), ("conv4", False), (DEPTHWISE, True), ("efficientnet_b0", True),

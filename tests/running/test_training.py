@@ -126,6 +126,7 @@ def test_user_module_in_working_directory(in_tmp: Path) -> None:
         main(["fit", "--model", "SupervisedModule", "--data", "DigitsDataModule", "--ckpt_path", "last", *QUICK])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
