@@ -104,10 +104,9 @@ class NonFiniteGuard(L.Callback):
         """Check the loss."""
         if not self.enabled or not self._steps:
             return
-        wrong = ~torch.isfinite(loss.detach()).all()
         if self._deferred:
-            self._note(wrong)
-        elif wrong:
+            self._note(~torch.isfinite(loss.detach()).all())
+        elif not _is_finite(loss.detach()):
             self._steps[-1].loss = float(loss.detach().float().mean())
             if self.action == "raise" and not is_distributed():
                 raise self._error(trainer, pl_module)
@@ -243,7 +242,11 @@ def _norms(values: Sequence[Tensor]) -> Tensor:
     """Return the sum of the norms, finite unless a value is not finite or beyond 1e19."""
     half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
     norms = torch._foreach_norm(list(values), 2, torch.float32 if half else None)
-    return torch.stack([norm.float() for norm in norms]).sum()
+    return torch.stack([norm.float() for norm in norms] if half else norms).sum()
+
+
+def _is_finite(loss: Tensor) -> bool:
+    return math.isfinite(loss.item()) if loss.numel() == 1 else bool(torch.isfinite(loss).all())
 
 
 def _all_finite(values: Sequence[Tensor]) -> bool:

@@ -28,6 +28,7 @@ from lit_cv.modules import BaseModule
 from lit_cv.modules.size_guard import check_network_size
 from lit_cv.plain_values import read_yaml
 from lit_cv.running.built_parts import GROUPS, built_parts
+from lit_cv.running.cuda_check import short_cuda_check
 from lit_cv.running.error_origin import is_own_error
 from lit_cv.running.import_policy import restricted_imports
 from lit_cv.running.parts import DataInstantiator, Parser, SaveConfig
@@ -284,7 +285,7 @@ class LitCLI(LightningCLI):
             self.instantiate_classes()
 
     def _run_once(self, subcommand: str) -> None:
-        with self._claimed_folder():
+        with self._claimed_folder(), short_cuda_check():
             try:
                 super()._run_subcommand(subcommand)
             except BaseException as error:  # includes signals that end the program
