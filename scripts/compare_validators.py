@@ -282,6 +282,11 @@ def summarize(rows: list[dict[str, str]]) -> None:
         print(f"| {name} | " + " | ".join(cells) + f" | {means} |")
 
 
+def reverse_score(row: dict[str, str]) -> float:
+    """Return `val_reverse_score` of a checkpoint."""
+    return round(statistics.fmean(float(row[part]) for part in REVERSE), 2)
+
+
 def show_kept(rows: list[dict[str, str]]) -> None:
     """Print what `val_reverse_score` keeps of each run and of the source alone, and how much better that is."""
     print("\n| pair | runs | source alone | newest | kept | worst newest | worst kept |\n|---|---|---|---|---|---|---|")
@@ -294,7 +299,7 @@ def show_kept(rows: list[dict[str, str]]) -> None:
         newest, kept, base = [], [], []
         for key, run in runs.items():
             if key[1] != "source only" and key[-1] in alone:
-                best = max([alone[key[-1]], *run], key=lambda row: sum(float(row[part]) for part in REVERSE))
+                best = max(reversed([alone[key[-1]], *run]), key=reverse_score)  # of equal scores the latest
                 base.append(100 * float(alone[key[-1]]["target_acc"]))
                 newest.append(100 * float(run[-1]["target_acc"]) - base[-1])
                 kept.append(100 * float(best["target_acc"]) - base[-1])
