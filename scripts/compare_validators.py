@@ -74,7 +74,6 @@ SCORES = (
 )  # fmt: skip
 REVERSE = ("reverse_acc", "reverse_agreement")
 ENSEMBLES = {
-    "val_reverse_score": REVERSE,
     "val_score": ("source_acc", *5 * ["diversity"], "confidence"),
     "clusters": ("agreement", "silhouette"),
     "information + clusters": ("information", "agreement", "silhouette"),
@@ -254,8 +253,15 @@ def correlation(first: Any, second: Any) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
 
 
+def reverse_score(row: dict[str, str]) -> float:
+    """Return `val_reverse_score` of a checkpoint."""
+    return round(statistics.fmean(float(row[part]) for part in REVERSE), 2)
+
+
 def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
     """Return a score of all rows; an ensemble is the mean rank of its members."""
+    if name == "val_reverse_score":
+        return np.array([reverse_score(row) for row in rows])
     if name in ENSEMBLES:
         return np.mean([ranks([float(row[part]) for row in rows]) for part in ENSEMBLES[name]], axis=0)
     return np.array([float(row[name]) for row in rows])
@@ -267,7 +273,7 @@ def summarize(rows: list[dict[str, str]]) -> None:
     heads = "".join(f" {p.replace('_', ' ')}: across | within | cost |" for p in pairs)
     print(f"\n{len(rows)} checkpoints\n\n| score |{heads} mean across | least across | mean cost |")
     print("|---|" + "---|---|---|" * (len(pairs) + 1))
-    for name in (*SCORES, *ENSEMBLES):
+    for name in (*SCORES, "val_reverse_score", *ENSEMBLES):
         cells, across, costs = [], [], []
         for pair in pairs:
             part = [row for row in rows if row["pair"] == pair]
@@ -280,11 +286,6 @@ def summarize(rows: list[dict[str, str]]) -> None:
             cells.append(f"{across[-1]:.2f} | {within:.2f} | {costs[-1]:.1f}")
         means = f"{statistics.fmean(across):.2f} | {min(across):.2f} | {statistics.fmean(costs):.1f}"
         print(f"| {name} | " + " | ".join(cells) + f" | {means} |")
-
-
-def reverse_score(row: dict[str, str]) -> float:
-    """Return `val_reverse_score` of a checkpoint."""
-    return round(statistics.fmean(float(row[part]) for part in REVERSE), 2)
 
 
 def show_kept(rows: list[dict[str, str]]) -> None:
