@@ -22,11 +22,11 @@ class ReverseValidation(L.Callback):
     It logs `val_reverse_acc`, the accuracy on the source of a small network that was trained on the predictions for
     target images alone, and `val_reverse_agreement`, how often that network agrees on target images that it did not
     learn from (`lit_cv.metrics.reverse_validation`). Their mean, `val_reverse_score`, becomes the `monitor` of modules
-    whose monitor is `val_score`. It is rounded to 0.01, its standard error with 1,000 images, since smaller differences
-    mean nothing; of equal scores the latest one is the best. Unlike `val_score` it does not rise with confidence alone,
-    so that it can also compare methods of adaptation, and adaptation with the source alone; it is no accuracy either.
-    It takes some seconds for each validation, and needs a `DomainAdaptationDataModule` with validation images of the
-    source; with other data it does nothing.
+    whose monitor is `val_score`. It is rounded to 0.01, about its standard error with 1,000 images, since smaller
+    differences mean nothing; of equal scores the latest one is the best. Unlike `val_score` it does not rise with
+    confidence alone, so that it can also compare methods of adaptation, and adaptation with the source alone; it is no
+    accuracy either. It takes some seconds for each validation, and needs a `DomainAdaptationDataModule` with validation
+    images of the source; with other data it does nothing.
 
     Args:
         steps: Optimizer steps of the small network.
