@@ -1,13 +1,14 @@
 """MAML: an initialization from which a few gradient steps learn a new task."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lit_cv.contracts import data_extras, datamodule_of
 from lit_cv.errors import DATA, OptionError, argument, setting
@@ -135,9 +136,9 @@ class MAMLModule(FewShotModule):
         h, start = self.hparams, self._start()
         lrs = {name: self.inner_lrs[_layer(name)] if h["learn_inner_lr"] else float(h["inner_lr"]) for name in start}
         network = _Learner(self.backbone, self.head)
+        second_order = torch.is_grad_enabled() and not h["first_order"]
         if h["anil"]:
-            outer = torch.is_grad_enabled() and not h["first_order"]
-            with batch_statistics(self.backbone), torch.set_grad_enabled(outer):
+            with batch_statistics(self.backbone), torch.set_grad_enabled(second_order):
                 features = self.backbone.forward_normalized(support)
 
             def loss(weights: dict[str, Tensor]) -> Tensor:
@@ -149,7 +150,9 @@ class MAMLModule(FewShotModule):
         def loss_of_all(weights: dict[str, Tensor]) -> Tensor:
             return F.cross_entropy(_to_float32(functional_call(network, weights, (support,))), labels)
 
-        with batch_statistics(self.backbone):
+        # The fused kernels of attention have no second derivative.
+        attention = sdpa_kernel(SDPBackend.MATH) if second_order else nullcontext()
+        with batch_statistics(self.backbone), attention:
             return inner_loop(loss_of_all, start, lrs, steps, h["first_order"])
 
     def _classify(self, weights: dict[str, Tensor], support: Tensor, query: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ FURTHER = [
     Case(SegmentationModule, DENSE | {"head": "deeplab"}, Scenes, variant="deeplab"),
     Case(
         MultiTaskModule,
-        CONV | {"tasks": {**TASKS, "objects": {**TASKS["objects"], "detector": "mask_rcnn"}}},
+        CONV | {"tasks": {"shape": TASKS["shape"], "objects": {**TASKS["objects"], "detector": "mask_rcnn"}}},
         lambda: Scenes(targets="instances"),
         variant="mask_rcnn",
     ),

@@ -68,12 +68,18 @@ def test_gradient_matches_unrolled_computation(first_order: bool, anil: bool, st
     )  # first and second order do differ
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_norm": "support"}, {"learn_inner_lr": True}, {"anil": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batch_norm": "support"}, {"learn_inner_lr": True}, {"anil": True}, {"backbone": "vit_micro_p8"}],
+)
 def test_gradient_matches_finite_differences(options: dict[str, Any]) -> None:
     module, batch = double(**options), episode_batch()
     module.step(batch, "train")["loss"].backward()
     generator = torch.Generator().manual_seed(0)
-    names = ["backbone.body.blocks.3.0.weight", "backbone.body.blocks.2.1.weight", "head.linear.weight"]
+    if "backbone" in options:  # attention has a second derivative
+        names = ["backbone.body.blocks.0.attn.qkv.weight", "head.linear.weight"]
+    else:
+        names = ["backbone.body.blocks.3.0.weight", "backbone.body.blocks.2.1.weight", "head.linear.weight"]
     names += ["inner_lrs.head_linear", "inner_lrs.backbone_body_blocks_1_0"] if "learn_inner_lr" in options else []
     for name in names:
         parameter = module.get_parameter(name)
