@@ -10,6 +10,7 @@ from datamodules.dataset import ImageDataset
 from datamodules.files import FileDataset, FilesDataModule
 from datamodules.folder import find_images
 from datamodules.images import IMAGE_SUFFIXES
+from lit_cv.errors import argument
 
 __all__ = ["ImageFilesDataModule"]
 
@@ -60,7 +61,7 @@ class ImageFilesDataModule(FilesDataModule):
         else:
             paths = find_images(root)
         if not paths:
-            raise FileNotFoundError(f"there are no images in {root.absolute()} (--images).")
+            raise FileNotFoundError(f"there are no images in {root.absolute()} ({argument('images')}).")
         if not h["whole"]:
             return self.readable(FileDataset(root, paths, [-1] * len(paths), channels=h["channels"]))
         canvas = None if h["canvas"] is None else (h["canvas"][0], h["canvas"][1])

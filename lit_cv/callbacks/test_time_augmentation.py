@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_cv.errors import argument
 from lit_cv.suggest import nearest
 
 __all__ = ["TestTimeAugmentation"]
@@ -75,7 +76,7 @@ class TestTimeAugmentation(L.Callback):
         if not isinstance(outputs, MutableMapping) or not isinstance(outputs.get("probabilities"), Tensor):
             raise TypeError(
                 f"{type(pl_module).__name__}.predict_step returns no `probabilities` to average over views. Leave out "
-                "test-time augmentation (--tta)."
+                f"{argument('tta')}."
             )
         total, count = outputs["probabilities"].float(), 1
         for view in self.augmented(batch["image"]):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_cv.atomic_files import atomic_write
 from lit_cv.contracts import module_extras
-from lit_cv.errors import OptionError
+from lit_cv.errors import OptionError, argument, setting
 from lit_cv.modules.base import BaseModule
 from lit_cv.modules.checkpoint_contents import image_preprocessing
 from lit_cv.modules.feature_comparison import FeatureComparisonModule
@@ -133,11 +133,11 @@ class ExportedModule(nn.Module):
         try:
             outputs: Any = self(*self.example(2))
         except OptionError as error:
-            raise ValueError(f"{error} Or export the features (--part embed).") from None
+            raise ValueError(f"{error} Or export the features ({setting('part', 'embed')}).") from None
         if wrong := [name for name, value in outputs.items() if not isinstance(value, Tensor)]:
             raise ValueError(
                 f"{type(self.module).__name__} returns a {type(outputs[wrong[0]]).__name__}, but programs need a fixed "
-                "output: export its features (--part embed)."
+                f"output: export its features ({setting('part', 'embed')})."
             )
         return {name: list(value.shape[1:]) for name, value in outputs.items()}
 
@@ -166,7 +166,7 @@ class ExportedEpisode(ExportedModule):
         if not isinstance(module, FeatureComparisonModule):
             raise ValueError(
                 f"{type(module).__name__} does not compare query images with the examples of classes: export another "
-                "part (--part auto)."
+                f"part ({setting('part', 'auto')})."
             )
         super().__init__(module)
         self.name = "logits"
@@ -250,7 +250,7 @@ def export_onnx(
     except ImportError as error:
         raise ImportError(
             f'ONNX export needs {error.name}, which is not installed: pip install "lit_cv[export]", or leave ONNX out '
-            "(--formats torch safetensors)."
+            f"of {argument('formats')}."
         ) from None
     with atomic_write(path, "the program", suffix=".part.onnx") as part:
         program: Any = torch.onnx.export(

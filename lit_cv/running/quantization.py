@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_cv.atomic_files import atomic_write
 from lit_cv.contracts import as_data
+from lit_cv.errors import argument
 from lit_cv.running.onnx_program import OnnxProgram
 from lit_cv.running.program_scores import ProgramScores
 
@@ -98,7 +99,8 @@ def calibration_images(datamodule: object, count: int, shape: Sequence[int]) -> 
     dataset = data.unlabeled_dataset if data.unlabeled_dataset is not None else data.train_dataset
     if dataset is None or not hasattr(dataset, "__getitems__"):
         raise ValueError(
-            f"{type(datamodule).__name__} has no `train_dataset` with images to calibrate with: export without --int8."
+            f"{type(datamodule).__name__} has no `train_dataset` with images to calibrate with: leave "
+            f"{argument('int8')} out."
         )
     positions = torch.linspace(0, len(dataset) - 1, min(count, len(dataset)), dtype=torch.float64).long().tolist()
     return torch.cat(list(_sized(dataset.__getitems__, positions, shape)))

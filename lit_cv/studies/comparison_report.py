@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lit_cv.atomic_files import write_text
-from lit_cv.errors import argument
+from lit_cv.errors import argument, setting
 from lit_cv.figures import render, save_png
 from lit_cv.figures.comparison import Measured, compute_figure, cost_figure, labels_figure, overview_figure
 from lit_cv.printable import printable
@@ -163,8 +163,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if "one" in kinds:
         notes.append(
             "Pretraining ran once, with the first seed, and is shared by all label budgets and seeds: the spread does "
-            "not include variation of the pretraining (--pretraining_seeds each measures it). Its time counts in full "
-            "for each approach that starts from it."
+            f"not include variation of the pretraining ({setting('pretraining_seeds', 'each')} measures it). Its "
+            "time counts in full for each approach that starts from it."
         )
     total = sum(float(row["seconds"] or 0) for row in good)
     shared = {(row["pretraining_steps"], row["pretraining_seconds"]) for row in good}

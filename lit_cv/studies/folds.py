@@ -122,12 +122,12 @@ def groups_by_pattern(names: Sequence[str], pattern: str) -> list[str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"--group_pattern {pattern!r} is not a valid regular expression: {error}.") from None
+        raise OptionError(None, "group_pattern", pattern, f"is not a regular expression ({error})") from None
     groups = []
     for name in names:
         match = expression.search(name)
         if match is None:
-            raise ValueError(f"--group_pattern {pattern!r} does not match {name!r}: every image needs a group.")
+            raise OptionError(None, "group_pattern", pattern, f"does not match {name!r}; every image needs a group")
         groups.append(match[1] if expression.groups else match[0])
     return groups
 

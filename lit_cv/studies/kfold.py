@@ -17,6 +17,7 @@ from lit_cv.atomic_files import atomic_write, write_text
 from lit_cv.checkpoint_file import load_tensors
 from lit_cv.contracts import as_data
 from lit_cv.csv_tables import csv_text
+from lit_cv.errors import argument
 from lit_cv.figures import render, save_png
 from lit_cv.figures.kfold import kfold_figure
 from lit_cv.printable import printable
@@ -215,7 +216,7 @@ class CrossValidation:
 
     def _groups(self) -> list[str] | None:
         if self.options.groups and self.options.group_pattern:
-            raise ValueError("--groups and --group_pattern were both given: leave one of them out.")
+            raise ValueError(f"{argument('groups')} and {argument('group_pattern')} exclude each other: leave one out.")
         if self.options.groups:
             return groups_from_table(self.names, self.options.groups)
         return groups_by_pattern(self.names, self.options.group_pattern) if self.options.group_pattern else self._files

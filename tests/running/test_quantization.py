@@ -36,7 +36,7 @@ def test_calibration_images_are_spread_and_of_one_size() -> None:
     assert images.shape == (4, 3, 8, 9)
     assert images[:, 0, 0, 0].tolist() == [0, 2, 4, 6]
     assert len(calibration_images(data, 100, (3, 8, 9))) == 7
-    with pytest.raises(ValueError, match=r"SimpleNamespace has no `train_dataset` .* without --int8"):
+    with pytest.raises(ValueError, match=r"SimpleNamespace has no `train_dataset` .* leave `int8` out"):
         calibration_images(SimpleNamespace(), 4, (3, 8, 9))
 
 
