@@ -3,6 +3,7 @@
 from lit_cv.callbacks.alternating_flip import AlternatingFlip
 from lit_cv.callbacks.augmentation import Augmentation
 from lit_cv.callbacks.batch_figure import BatchFigure
+from lit_cv.callbacks.class_scores import ClassScores
 from lit_cv.callbacks.classification_figures import ClassificationFigures
 from lit_cv.callbacks.collapse import CollapseWarning
 from lit_cv.callbacks.contrastive import ContrastiveAugmentation
@@ -37,6 +38,7 @@ __all__ = [
     "AlternatingFlip",
     "Augmentation",
     "BatchFigure",
+    "ClassScores",
     "ClassificationFigures",
     "CollapseWarning",
     "ContrastiveAugmentation",

@@ -211,7 +211,7 @@ class LitCLI(LightningCLI):
                 extra.append(callbacks.ReverseValidation())
         if fitting and config["logger"]:
             extra += [callbacks.LearningRateLog(), callbacks.BatchFigure(), callbacks.ClassificationFigures()]
-            extra += [callbacks.Reconstructions(), callbacks.PredictionFigures()]
+            extra += [callbacks.Reconstructions(), callbacks.PredictionFigures(), callbacks.ClassScores()]
             extra += [callbacks.TrainingCurves(), callbacks.TaskCurves()]
             if self.model.expects_domains and not _has(user_callbacks, callbacks.DomainEmbedding):
                 extra.append(callbacks.DomainEmbedding())
