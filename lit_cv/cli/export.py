@@ -58,6 +58,9 @@ def run_export(args: list[str]) -> None:
         args: The options, as typed.
     """
     parser = _parser()
+    for name in (arg.partition("=")[0] for arg in args):
+        if name in ("--ckpt_path", "--checkpoint"):
+            parser.error(f"{name}: the checkpoint is given without an option, as in `lit-cv export best`.")
     options, run_args = parser.parse_before_fit(args)
     if run_args and options.int8 is None:
         parser.error(f"{run_args[0]} is only used with --int8 N.")

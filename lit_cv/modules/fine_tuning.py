@@ -114,10 +114,9 @@ class FineTuning:
         """
         h, trainer = module.hparams, module.trainer
         if h["weights"] is None and not self.restored:
-            log.warning(
-                "Pretrained weights are not set (%s): training the backbone from random weights.",
-                argument("weights", module),
-            )
+            frozen = self.frozen == len(self.stages) and self.strategy != "gradual_unfreezing"
+            effect = "the frozen backbone keeps" if frozen else "training the backbone from"
+            log.warning("Pretrained weights are not set (%s): %s random weights.", argument("weights", module), effect)
         if self.strategy == "gradual_unfreezing" and trainer.world_size > 1:
             raise ValueError(
                 "strategy='gradual_unfreezing' trains on one device: data-parallel training fixes at its start which "
@@ -182,7 +181,8 @@ class FineTuning:
         """Return the table's rows: the heads, then the stages from the last to the first."""
         h, groups = module.hparams, self.parameter_groups(module)
         head = sum(p.numel() for group in groups if group["layer"] == "head" for p in group["params"])
-        rows = [GroupRow("head", head, "yes" if head_learning_rate(h) else "solved", head_learning_rate(h))]
+        solved = h.get("solve_head") and self.strategy == "feature_extraction"
+        rows = [GroupRow("head", head, "solved" if solved else "yes", head_learning_rate(h))]
         if self._updates:
             rows.append(GroupRow("lora", sum(p.numel() for p in self._updates), "yes", self.backbone_lr(module)))
         lrs = stage_learning_rates(h, self.backbone_lr(module), len(self.stages))

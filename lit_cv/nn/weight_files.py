@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,7 +20,7 @@ SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 _PART = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _STATE_KEYS = ("state_dict", "model")  # entries of a file that hold the state dict
-_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
+_WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")  # of DistributedDataParallel and torch.compile
 _MAX_NAME = 100  # characters; names in a file may be of any length
 _MAX_PARTS = 12
 
@@ -70,7 +70,7 @@ class WeightFile(NamedTuple):
         """Return the state dict in the content of the file, or that of the part without its prefix.
 
         A part is an attribute of the module, such as `teacher` or `teacher.backbone`, or an entry of the file that is
-        itself a state dict, as in files of a student and a teacher.
+        itself a state dict, as in files of a student and a teacher, or an attribute in such an entry.
 
         Args:
             content: From `read`.
@@ -79,16 +79,23 @@ class WeightFile(NamedTuple):
             ValueError: If there is no state dict or no such part.
         """
         part = self.part
-        if part is not None and isinstance(content, Mapping) and _holds_tensors(content.get(part)):
-            content, part = content[part], None
-        if isinstance(content, Mapping):
-            entries = next((content[key] for key in _STATE_KEYS if key in content), content)
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{self.path} holds a {type(content).__name__}, not weights.")
+        entry, _, inner = (part or "").partition(".")
+        held = content.get(entry)
+        if _holds_tensors(held) and any(_unwrapped(str(key)).startswith(inner) for key in held):
+            entries, part = held, inner or None
         else:
-            entries = content
+            entries = next((content[key] for key in _STATE_KEYS if key in content), content)
         if not isinstance(entries, Mapping):
             raise ValueError(f"{self.path} holds a {type(entries).__name__}, not weights.")
         state = {_unwrapped(str(key)): value for key, value in entries.items()}
         if part is None:
+            if not _holds_tensors(state) and (parts := [key for key, value in state.items() if _holds_tensors(value)]):
+                raise ValueError(
+                    f"{self.path} holds weights in parts, {listed(parts, _MAX_PARTS)}: name one of them, such as "
+                    f"{self.path}:{parts[0]}."
+                )
             return state
         inside = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
         if not _holds_tensors(inside):
@@ -143,11 +150,11 @@ def _is_path(weights: str, path: Path) -> bool:
     return path.suffix in SUFFIXES or "/" in weights or path.is_file()
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: Any) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(value, Mapping) and any(isinstance(entry, Tensor) for entry in value.values())
 
 
 def _unwrapped(key: str) -> str:
-    for wrapper in _WRAPPERS:
-        key = key.removeprefix(wrapper)
+    if match := _WRAPPERS.match(key):
+        key = key[match.end() :]
     return key.replace("._orig_mod.", ".")

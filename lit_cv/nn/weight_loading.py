@@ -15,7 +15,7 @@ from lit_cv.nn.stems import adapt_channels
 from lit_cv.nn.timm_networks import fit_timm_weights, timm_name
 from lit_cv.nn.vit import VisionTransformer
 from lit_cv.nn.vit_layouts import fit_vit_weights
-from lit_cv.nn.weight_files import listed
+from lit_cv.nn.weight_files import find_file, listed
 from lit_cv.nn.weights import Weights
 
 __all__ = ["load_weights"]
@@ -62,8 +62,14 @@ def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = f
     required = [key for key in current if not key.endswith("num_batches_tracked")]
     missing = [key for key in required if key not in loaded]
     if len(missing) == len(required):
+        file, parts = find_file(weights.source), _parts_with(state, required)
+        hint = ""
+        if file is not None and parts:
+            part = parts[0] if file.part is None else f"{file.part}.{parts[0]}"
+            hint = f" Name the part that holds the network: {file._replace(part=part)}."
         raise ValueError(
             f"{weights.source}: none of its {len(state)} tensors belongs to {backbone.name}; it holds {listed(state)}."
+            f"{hint}"
         )
     unexpected = [key for key in state if key not in loaded]
     _check_match(backbone, weights.source, loaded, missing, unexpected)
@@ -78,6 +84,12 @@ def load_weights(backbone: Backbone, weights: Weights, fresh: frozenset[str] = f
         listed(unexpected),
         _classifier_note(state, unexpected),
     )
+
+
+def _parts_with(state: Mapping[str, Tensor], keys: list[str]) -> list[str]:
+    """Return the prefixes under which a state dict holds all keys, such as `model` or `encoder_q`."""
+    prefixes = [key.removesuffix(f".{keys[0]}") for key in state if key.endswith(f".{keys[0]}")]
+    return [prefix for prefix in prefixes if prefix.isidentifier() and all(f"{prefix}.{key}" in state for key in keys)]
 
 
 def _check_match(backbone: Backbone, source: str, loaded: list[str], missing: list[str], unexpected: list[str]) -> None:

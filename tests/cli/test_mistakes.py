@@ -268,6 +268,13 @@ def test_export_error_omits_missing_option(in_tmp: Path, monkeypatch: pytest.Mon
         console()
 
 
+@pytest.mark.parametrize("option", [["--ckpt_path", "best"], ["--checkpoint=best"]])
+def test_export_takes_checkpoint_without_option(monkeypatch: pytest.MonkeyPatch, option: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["lit-cv", "export", *option])
+    with pytest.raises(SystemExit, match="the checkpoint is given without an option, as in `lit-cv export best`"):
+        console()
+
+
 def test_torchrun_with_single_device_is_rejected(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     for name, value in (("RANK", 0), ("GROUP_RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 2), ("WORLD_SIZE", 2)):

@@ -380,7 +380,19 @@ def test_group_table_is_printed_once(pretrained: str, capsys: pytest.CaptureFixt
 def test_warning_without_weights(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "lit_cv"):
         fit(FineTuneModule(backbone="conv4"), max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    assert "Pretrained weights are not set (`weights`)" in caplog.text
+    assert "Pretrained weights are not set (`weights`): training the backbone from random weights." in caplog.text
+
+
+@pytest.mark.parametrize("strategy", ["feature_extraction", "lora"])
+def test_warning_about_random_frozen_backbone(caplog: pytest.LogCaptureFixture, strategy: Any) -> None:
+    with caplog.at_level(logging.WARNING, "lit_cv"):
+        fit(FineTuneModule(backbone="conv4", strategy=strategy), max_epochs=1, limit_train_batches=1)
+    assert "(`weights`): the frozen backbone keeps random weights." in caplog.text
+
+
+def test_table_calls_only_solved_heads_solved(pretrained: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(FineTuneModule(weights=pretrained, lr=0.0), max_epochs=1, limit_train_batches=1, enable_model_summary=True)
+    assert "solved" not in capsys.readouterr().out
 
 
 def test_error_for_resume_with_another_strategy(pretrained: str, tmp_path: Path) -> None:

@@ -299,6 +299,37 @@ def test_file_with_student_and_teacher(tmp_path, checkpoint):
         create_backbone("resnet9_small", weights=f"{tmp_path / 'dino.pth'}:techer")
 
 
+def test_part_within_an_entry(tmp_path, checkpoint):
+    state = {f"module.encoder.{key}": value for key, value in checkpoint[1].state_dict().items()}
+    torch.save({"teacher": state, "epoch": 3}, tmp_path / "dino.pth")
+    backbone = create_backbone("resnet9_small", weights=f"{tmp_path / 'dino.pth'}:teacher.encoder")
+    assert torch.equal(backbone.mean, checkpoint[1].mean)
+    with pytest.raises(ValueError, match=r"has no part 'teacher\.network': its parts are teacher"):
+        create_backbone("resnet9_small", weights=f"{tmp_path / 'dino.pth'}:teacher.network")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_wrapped_networks(tmp_path, checkpoint, prefix):
+    torch.save({f"{prefix}{key}": value for key, value in checkpoint[1].state_dict().items()}, tmp_path / "a.pth")
+    assert torch.equal(create_backbone("resnet9_small", weights=str(tmp_path / "a.pth")).mean, checkpoint[1].mean)
+
+
+@pytest.mark.parametrize(
+    ("reference", "content", "words"),
+    [
+        ("", lambda state: {"net": state, "epoch": 3}, r"in parts, net: name one of them, such as {path}:net\.$"),
+        ("", lambda state: {"student": state, "teacher": state}, r"such as {path}:student\.$"),
+        ("", lambda state: {"state_dict": {f"model.{key}": state[key] for key in state}}, r"network: {path}:model\.$"),
+        (":a", lambda state: {"a": {f"b.{key}": state[key] for key in state}}, r"network: {path}:a\.b\.$"),
+    ],
+)
+def test_error_names_the_part_to_choose(tmp_path, reference, content, words):
+    path = tmp_path / "weights.pth"
+    torch.save(content(models.resnet18().state_dict()), path)
+    with pytest.raises(ValueError, match=words.format(path=re.escape(str(path)))):
+        create_backbone("resnet18", weights=f"{path}{reference}")
+
+
 def test_error_lists_parts(parts):
     with pytest.raises(ValueError, match=r"has no part 'target': its parts are backbone, head, teacher\.$") as raised:
         create_backbone("resnet9_small", weights=f"{parts}:target")
