@@ -1,4 +1,4 @@
-"""Compare ways to learn from few labels and many images without, on MNIST, Fashion-MNIST and photographs.
+"""Compare ways to learn from few labels and many images without, on MNIST, Fashion-MNIST and a folder of photographs.
 
     python scripts/compare_semi_supervised.py mnist --root data --labels 10       # three draws with three seeds each
     python scripts/compare_semi_supervised.py mnist --root data --labels 10 --paired  # three draws, each with its seed
@@ -65,7 +65,32 @@ SETS = {
         },
         "mnist_simclr",
     ),
-}
+    "fashion_mnist": Images(
+        (*_WHOLE, "--data", "FashionMNISTDataModule"),
+        {
+            PROPAGATION: Method(None, pretrained=True),
+            "semi-supervised from SimCLR": Method("mnist_semi_supervised", pretrained=True),
+            "semi-supervised from scratch": Method(
+                "mnist_semi_supervised", ("--model.propagation_epochs", "null", "--model.threshold", "free")
+            ),
+        },
+        "mnist_simclr",
+    ),
+    "photographs": Images(
+        (
+            "--data.num_workers", "0", "--data.cache", "true", "--data.unlabeled_root", "null", "--data.image_size",
+            "96", "--data.train_image_size", "109", "--trainer.limit_val_batches", "0", "--trainer.precision",
+            "32-true", "--trainer.max_epochs", "10",
+        ),
+        {
+            "semi-supervised": Method("imagefolder_semi_supervised", ("--model.backbone", "efficientnet_lite0")),
+            "semi-supervised, LoRA": Method(
+                "imagefolder_semi_supervised",
+                ("--model.backbone", "efficientnet_lite0", "--model.strategy", "lora", "--model.lr", "1e-3"),
+            ),
+        },
+    ),
+}  # fmt: skip
 
 
 def fit(recipe: str, options: list[str], folder: Path) -> tuple[Any, float]:
