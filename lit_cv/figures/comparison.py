@@ -16,6 +16,7 @@ __all__ = ["Cell", "Measured", "compute_figure", "cost_figure", "labels_figure",
 
 _COLORS = (INK, BLUE, *PALETTE)
 _MARKERS = "os^Dv<>phX"
+_SHORT_TITLE = 24  # characters, of which three fit beside each other
 _TARGET = 0.95  # fraction of the best mean that the panels about required labels use as their target
 
 
@@ -113,8 +114,11 @@ def overview_figure(measured: Sequence[Measured], metric: str, cost_per_label: f
     target = _TARGET * best
     needed = {approach.name: labels_needed(approach, target) for approach in measured}
     reached = f"for {100 * target:.1f} % {metric} ({100 * _TARGET:.0f} % of the best)"
-    _images_panel(figure.add_subplot(2, 2, 1), measured, needed, f"data needed {reached}")
-    _effort_panel(figure.add_subplot(2, 2, 2), measured, needed, f"annotation {reached}", cost_per_label)
+    figure.suptitle(
+        f"data and annotation needed {reached}", x=0.01, ha="left", fontsize=10, color=INK, parse_math=False
+    )
+    _images_panel(figure.add_subplot(2, 2, 1), measured, needed, "data needed")
+    _effort_panel(figure.add_subplot(2, 2, 2), measured, needed, "annotation needed", cost_per_label)
     _performance_panel(figure.add_subplot(2, 2, 3), measured, metric)
     _time_panel(figure.add_subplot(2, 2, 4), measured)
     return figure
@@ -223,11 +227,12 @@ def _performance_panel(axes: "Axes", measured: Sequence[Measured], metric: str) 
             axes.bar(group + (place - (len(measured) - 1) / 2) * width, 100 * cell.mean, width, yerr=spread, capsize=2,
                      color=_COLORS[place % len(_COLORS)], label=legend_name(approach.title) if group == 0 else None,
                      error_kw={"linewidth": 0.8, "ecolor": GRAY})  # fmt: skip
-    style_axes(axes, f"performance: {metric} with mean and spread")
+    style_axes(axes, "performance: mean and spread")
     axes.set_xticks(range(len(order)), [f"{budgets[budget]:,} labels" for budget in order])
     axes.set_ylabel(f"test {metric} in %", fontsize=8, color=INK)
     axes.set_ylim(0, 100)
-    axes.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    columns = 3 if all(len(approach.title) <= _SHORT_TITLE for approach in measured) else 1
+    axes.legend(fontsize=7, frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.08))
 
 
 def _time_panel(axes: "Axes", measured: Sequence[Measured]) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 from datamodules.splits import keep_labels
 from lit_cv import callbacks
-from lit_cv.contracts import as_data
+from lit_cv.contracts import as_data, data_extras
 from lit_cv.errors import OptionError
 from lit_cv.modules.loading import load_module
 from lit_cv.signatures import parameters
 from lit_cv.studies.comparison_classifiers import classify
-from lit_cv.studies.comparison_plan import Approach, Budget, Comparison, budget_words
+from lit_cv.studies.comparison_plan import Approach, ApproachStage, Budget, Comparison, budget_words
 from lit_cv.studies.comparison_tasks import ENDLESS, RunTask, TaskConfigurations
 from lit_cv.studies.study import PlannedRun, Study
 from lit_cv.studies.study_files import Row, damaged, read_json, write_json, write_study_table
@@ -115,6 +115,8 @@ class ComparisonRun:
                 f"{type(data).__name__} has no test images here: a comparison needs them to measure accuracy."
             )
         self._configurations.images = self.images = len(data.train_dataset)
+        two_domains = data_extras(data).source_val_dataset is not None
+        self.target_images = len(data.unlabeled_dataset) if two_domains else 0
         self._training_labels = data.train_dataset.labels
         seed = self.comparison.seeds[0]
         self._configurations.labels = self.labels = {
@@ -251,6 +253,9 @@ class ComparisonRun:
         pretraining = sum(float(row.get("seconds") or 0) for row in earlier)
         shared = any(self._tasks[key].stage.shared for key in chain)
         unlabeled = shared or task.stage.unlabeled or task.stage.classifier == "label_propagation"
+        images = self.images if unlabeled else self.labels[str(task.budget)]
+        if any(_sees_target(self._tasks[key].stage) for key in (run.key, *chain)):
+            images += self.target_images
         seconds = float(done.get("seconds") or 0)
         choice = self.comparison.choose_by
         metrics = {name: value for name, value in done.items() if name.startswith("test_") or name == choice}
@@ -260,7 +265,7 @@ class ComparisonRun:
             "data": self.comparison.data["class_path"].rpartition(".")[2],
             "budget": str(task.budget),
             "labels": self.labels[str(task.budget)],
-            "images": self.images if unlabeled else self.labels[str(task.budget)],
+            "images": images,
             "seed": task.seed,
             "metric": self.comparison.metric,
             **({} if choice is None else {"choose_by": choice}),
@@ -274,6 +279,11 @@ class ComparisonRun:
             "total_seconds": round(pretraining + seconds, 3),
             "error": done["error"],
         }
+
+
+def _sees_target(stage: ApproachStage) -> bool:
+    """Return whether a stage uses images of the target if there are two domains."""
+    return not stage.model.get("source_only") or bool(stage.model.get("target_statistics"))
 
 
 def _check_labels_unseen(model: Any) -> None:

@@ -163,6 +163,7 @@ def test_compare_adaptation_chosen_without_target_labels(
     runs = {path.name for path in (in_tmp / "lightning_logs" / "compare" / "runs").iterdir()}
     assert runs == {f"{row['approach']}-all-seed0" for row in rows}  # the source is trained once
     assert [float(row["pretraining_seconds"]) for row in rows] == [0, 0, float(rows[0]["seconds"])]
+    assert [int(row["images"]) - int(row["labels"]) for row in rows] == [0, 162, 162]  # of the target
     assert {(row["metric"], row["choose_by"], row["budget"]) for row in rows} == {
         ("test_target_acc", "val_reverse_score", "all")
     }
