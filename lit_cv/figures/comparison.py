@@ -113,10 +113,8 @@ def overview_figure(measured: Sequence[Measured], metric: str, cost_per_label: f
     best = max(cell.mean for approach in measured for cell in approach.cells)
     target = _TARGET * best
     needed = {approach.name: labels_needed(approach, target) for approach in measured}
-    reached = f"for {100 * target:.1f} % {metric} ({100 * _TARGET:.0f} % of the best)"
-    figure.suptitle(
-        f"data and annotation needed {reached}", x=0.01, ha="left", fontsize=10, color=INK, parse_math=False
-    )
+    heading = f"data and annotation needed for {100 * target:.1f} % {metric} ({100 * _TARGET:.0f} % of the best)"
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=10, color=INK, parse_math=False)
     _images_panel(figure.add_subplot(2, 2, 1), measured, needed, "data needed")
     _effort_panel(figure.add_subplot(2, 2, 2), measured, needed, "annotation needed", cost_per_label)
     _performance_panel(figure.add_subplot(2, 2, 3), measured, metric)
