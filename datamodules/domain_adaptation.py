@@ -13,6 +13,7 @@ from datamodules.base import BaseDataModule, Split
 from datamodules.checks import check
 from datamodules.dataset import ImageDataset
 from datamodules.domain_pairs import SOURCE, TARGET, ConvertedDataset, PairDataset, PairSampler
+from datamodules.files import some_names
 from datamodules.loader import ResumableLoader
 from datamodules.split_record import state_in_checkpoint
 from lit_cv.contracts import as_module, module_of
@@ -234,10 +235,16 @@ class DomainAdaptationDataModule(BaseDataModule):
         if not source.num_classes:
             raise ValueError(f"the source {_name(source)} has no classes to learn.")
         if target.class_names and target.class_names != source.class_names:
+            here, there = set(source.class_names), set(target.class_names)
+            only = [
+                f"only the {name} has {some_names(sorted(classes))}"
+                for name, classes in (("source", here - there), ("target", there - here))
+                if classes
+            ]
             raise ValueError(
-                f"the classes differ: {_name(source)} has {_listed(source.class_names)}, {_name(target)} has "
-                f"{_listed(target.class_names)}. Choose and order them with {argument('source.classes', self)} and "
-                f"{argument('target.classes', self)}."
+                f"the classes differ: the source ({_name(source)}) has {_listed(source.class_names)}, the target "
+                f"({_name(target)}) has {_listed(target.class_names)}; {', '.join(only) or 'their order differs'}. "
+                f"Choose and order them with {argument('source.classes', self)} and {argument('target.classes', self)}."
             )
 
     def _choose_format(self) -> None:

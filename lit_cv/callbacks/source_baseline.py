@@ -65,7 +65,11 @@ class SourceBaseline(L.Callback):
             )
             return
         values = f"{monitor} {self.adapted:.4f}, source alone {self.baseline:.4f}"
-        if is_better(self.adapted, self.baseline, self._mode):
+        if self.adapted == self.baseline:
+            rank_zero_only(log.info)(
+                f"Whether adaptation has helped is unknown ({values}): of equal scores the latest one is the best."
+            )
+        elif is_better(self.adapted, self.baseline, self._mode):
             rank_zero_only(log.info)(f"Adaptation seems to have helped: {values}.")
         else:
             rank_zero_only(log.warning)(

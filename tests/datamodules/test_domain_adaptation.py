@@ -178,8 +178,10 @@ def test_hyperparameters_are_plain_values() -> None:
 
 
 def test_invalid_domains() -> None:
-    with pytest.raises(ValueError, match=r"classes differ: Squares has 3 \(a, b, c\).*3 \(a, c, b\)"):
+    with pytest.raises(ValueError, match=r"the source \(Squares\) has 3 \(a, b, c\).*3 \(a, c, b\); their order"):
         joined(target=Squares(7, names="acb"))
+    with pytest.raises(ValueError, match=r"; only the source has b, only the target has d, e\. Choose"):
+        joined(target=Squares(7, names="acde"))
     with pytest.raises(ValueError, match="the same DataModule"):
         DomainAdaptationDataModule(*[Squares(5)] * 2)
     with pytest.raises(ValueError, match="has no classes"):
