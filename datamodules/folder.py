@@ -43,7 +43,7 @@ class ImageFolderDataModule(FilesDataModule):
         predict_root: Folder of images for `predict`, searched recursively; `None` uses the test images.
         unlabeled_root: Folder of training images without labels, searched recursively, for modules that use them; a
             folder below `root`, which is then no class, or any other folder. Without class folders in `root`, no image
-            has a label; `.` is `root` itself. `None`: all images have labels.
+            has a label; with `.`, which is `root` itself, none has one in any folder. `None`: all images have labels.
         **kwargs: Arguments of `FilesDataModule` and `BaseDataModule`.
 
     Raises:
@@ -69,6 +69,12 @@ class ImageFolderDataModule(FilesDataModule):
         root = Path(self.hparams["root"]).expanduser()
         if not root.is_dir():
             raise FileNotFoundError(f"folder {root.absolute()} not found: set {argument('root', self)}.")
+        if (
+            (unlabeled := self.unlabeled_folder) is not None
+            and unlabeled.is_dir()
+            and os.path.samefile(unlabeled, root)
+        ):
+            return self._from_pool(FileDataset(root, [], [], channels=self.hparams["channels"]), split)
         if self.hparams["class_depth"] == 2:
             _warn_images_beside_classes(root, split)
             return self._from_pool(_dataset(self, root, root, depth=2), split)

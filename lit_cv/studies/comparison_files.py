@@ -214,12 +214,13 @@ def _data(section: Any, class_path: str | None, arguments: Mapping[str, Any], pa
         section = {"class_path": class_path}
     if "class_path" not in section:
         raise ValueError(f"no data: give the class of a DataModule ({argument('data', COMMAND)}).")
-    if varied := [name for name in ("labels_per_class", "label_fraction", "label_seed") if name in arguments]:
+    init_args = {**section.get("init_args", {}), **arguments}
+    if varied := [name for name in ("labels_per_class", "label_fraction", "label_seed") if name in init_args]:
+        name = argument(varied[0], DATA) if varied[0] in arguments else f"{path}, data: {varied[0]}"
         raise ValueError(
-            f"{argument(varied[0], DATA)} is varied by the comparison: set {argument('labels')} and "
-            f"{argument('seeds')} instead."
+            f"{name} is varied by the comparison: set {argument('labels')} and {argument('seeds')} instead."
         )
-    return {"class_path": section["class_path"], "init_args": {**section.get("init_args", {}), **arguments}}
+    return {"class_path": section["class_path"], "init_args": init_args}
 
 
 def _check_names(content: Mapping[str, Any], valid: Sequence[str], where: str) -> None:

@@ -92,6 +92,9 @@ class _Report:
 def _sentence(verdict: Verdict, titles: Mapping[str, str], metric: str) -> str:
     if verdict.second is None:
         return f"{budget_words(verdict.budget)}: only {titles[verdict.best]} was measured."
+    if verdict.difference == 0:
+        equal = f"{titles[verdict.best]} and {titles[verdict.second]} have the same {metric}"
+        return f"{budget_words(verdict.budget)}: {equal}, choose the simpler or the faster of the two."
     lead = f"{100 * verdict.difference:.1f} points of {metric} ahead of {titles[verdict.second]}"
     if math.isnan(verdict.spread):
         significance = "but its spread is unknown with one seed"

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from datamodules import ImageFolderDataModule, UnreadableImageError
+from datamodules.folder import find_images
 from tests.datamodules.files import save_images
 
 
@@ -299,6 +300,18 @@ def test_warns_about_images_beside_class_folders(pool: Path, splits: Path, caplo
     said = [record.getMessage() for record in caplog.records if "in no class folder" in record.getMessage()]
     assert [text.partition(" in ")[0] for text in said] == ["4 images", "4 images"]
     assert said[0].endswith("are skipped: 00.png, 01.png, 02.png, 03.png.")
+
+
+def test_no_image_has_a_label_if_root_is_unlabeled(pool: Path, splits: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_images(pool, 4, seed=7)
+    for root in (pool, splits):
+        data = module(root, unlabeled_root=".")
+        images = data.unlabeled_dataset
+        assert images.paths == find_images(root)
+        assert images.labels.eq(-1).all()
+        assert (data.num_classes, data.val_dataset, data.test_dataset) == (None, None, None)
+    assert "skipped" not in caplog.text
+    assert "twice" not in caplog.text
 
 
 def test_unlabeled_test_folder_is_skipped(splits: Path, caplog: pytest.LogCaptureFixture) -> None:
